@@ -122,7 +122,7 @@ def write(parts: list[Part], seconds: float) -> None:
         for name, run in part.plots.items():
             write_plot(run, plots / name)
     (FOLDER / "results.json").write_bytes(document(parts, seconds) + b"\n")
-    (FOLDER / "RESULTS.md").write_text(report(parts, seconds))
+    (FOLDER / "RESULTS.md").write_text(report(parts, seconds), encoding="utf-8")
 
 
 def main() -> None:

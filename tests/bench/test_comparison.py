@@ -32,6 +32,7 @@ def measurement(label: str, rounds: Sequence[float], threads: int = 1, algorithm
         latency={"p50": middle},
         per_second=Interval(1 / middle, 0.99 / middle, 1.01 / middle),
         rounds=tuple(rounds),
+        rates=tuple(1 / each for each in rounds),
     )
 
 
@@ -169,11 +170,46 @@ def test_knee(rates: dict[int, float], threads: int, still_growing: bool) -> Non
 
 
 def test_noisy_throughput() -> None:
-    """A throughput that is higher only by chance does not move the knee."""
+    """A throughput that is higher only by chance does not move the knee, but makes it uncertain."""
+    source = random.Random(1)
+    points = [
+        measurement("A", [source.uniform(0.5, 1.5) / rate for _ in range(20)], threads=threads)
+        for threads, rate in {1: 100, 2: 120, 4: 130}.items()
+    ]
+    exact = [
+        structs.replace(each, per_second=Interval(rate, 80, 150))
+        for each, rate in zip(points, (100, 120, 130), strict=True)
+    ]
+    [knee] = find_knees(run_of(*exact))
+    assert (knee.threads, knee.still_growing, knee.uncertain) == (1, False, True)
+    assert knee.possible_growth == pytest.approx(0.3)
+
+
+def test_disturbance_of_all_threads() -> None:
+    """Wide intervals do not hide a growth that is there in each turn."""
+    source = random.Random(1)
+    speeds = [source.uniform(0.5, 1.5) for _ in range(20)]
+    rates = {1: 564, 2: 737, 4: 858, 8: 892}
+    points = [measurement("A", [1 / rate / each for each in speeds], threads=number) for number, rate in rates.items()]
+    [knee] = find_knees(run_of(*points))
+    assert (knee.threads, knee.still_growing, knee.uncertain) == (4, False, False)
+
+
+def test_knee_in_an_older_document() -> None:
+    """Without the rates of each round, the intervals must not overlap."""
     points = [measurement("A", [1 / rate] * 20, threads=threads) for threads, rate in {1: 100, 2: 120, 4: 130}.items()]
-    noisy = [structs.replace(each, per_second=Interval(each.per_second.value, 80, 150)) for each in points]  # type: ignore[union-attr]
-    [knee] = find_knees(run_of(*noisy))
-    assert (knee.threads, knee.still_growing) == (1, False)
+    older = [structs.replace(each, rates=()) for each in points]
+    [knee] = find_knees(run_of(*older))
+    assert (knee.threads, knee.still_growing) == (4, True)
+    wide = [structs.replace(each, per_second=Interval(1 / each.rounds[0], 80, 150)) for each in older]
+    [knee] = find_knees(run_of(*wide))
+    assert (knee.threads, knee.uncertain) == (1, True)
+
+
+def test_knee_with_too_few_rounds() -> None:
+    """Without intervals nothing is certain."""
+    [knee] = find_knees(run_of(*(measurement("A", [1 / rate] * 4, rate // 100) for rate in (100, 200))))
+    assert (knee.threads, knee.uncertain) == (1, True)
 
 
 def test_no_knee() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from bench.runs import LIMIT, all_operations, key, latencies, measurement, run_of, threads_of
 from keyvouch.bench import Interval, Measurement, as_text
@@ -53,6 +54,22 @@ def test_many_keys() -> None:
     )
 
 
+def test_many_keys_of_which_some_are_equal() -> None:
+    """Of many keys, those within the noise of the fastest are named with it, and only the slowest is compared."""
+    factors = dict(zip("ABCDEFGH", (2.0, 3.0, 4.0, 1.0, 5.0, 6.0, 1.001, 8.0), strict=True))
+    [found] = findings(run_of(*(of_rounds(label, factor) for label, factor in factors.items())))
+    assert found == (
+        "Signature, PS256: D and G are the fastest of 8 keys (the difference is within the noise); "
+        "H is the slowest: D is 8.00 times as fast as H (8.00 to 8.00)."
+    )
+
+
+def test_many_equal_keys() -> None:
+    """If even the slowest is within the noise, none is the fastest."""
+    [found] = findings(run_of(*(of_rounds(label, 1.0 + number / 1000) for number, label in enumerate("ABCDEFGH"))))
+    assert found == "Signature, PS256: none of 8 keys is clearly the fastest: H takes 1.01 to 1.01 times as long as A."
+
+
 def test_order() -> None:
     """Signatures and assertions come first, then openings; what explains them is not compared."""
     run = run_of(*all_operations("A", 1e-3), *all_operations("B", 2e-3))
@@ -71,7 +88,8 @@ def test_layers() -> None:
     run = run_of(*(of_rounds("A", factor, operation=operation) for operation, factor in times.items()))
     [found] = [each for each in findings(run) if "bare library" in each]
     assert found == (
-        "A: a client assertion takes 650 us: framework 30.0 us, store's plugin 20.0 us and bare library 600 us."
+        "A: a client assertion takes 650 µs, of which the framework takes 30.0 µs, the store's plugin 20.0 µs "
+        "and the bare library 600 µs."
     )
 
 
@@ -84,10 +102,12 @@ def test_only_the_first_number_of_threads_is_compared() -> None:
 def test_only_key() -> None:
     """A single key has nothing to be compared with: the sentences say how fast it is."""
     times = [2e-3] * 490 + [16e-3] * 10
-    run = run_of(measurement("A", times=times), measurement("A", "assertion", times), measurement("A", "peer", times))
-    assert findings(run) == [
+    token = measurement("A", "token", [0.08] * 20, algorithm=None)
+    others = [measurement("A", operation, times) for operation in ("assertion", "peer")]
+    assert findings(run_of(measurement("A", times=times), *others, token)) == [
         "Signature: A takes 2.00 ms (median), and at most 16.0 ms in 99 % of cases.",
         "Client assertion: A takes 2.00 ms (median), and at most 16.0 ms in 99 % of cases.",
+        "Access token: A takes 80.0 ms (median of 20).",
     ]
 
 
@@ -109,6 +129,19 @@ def test_knees() -> None:
         "B: the knee is at 1 thread: more do not clearly increase the throughput of 1,500 signatures per second.",
         "C: no knee up to 4 threads: throughput still grows there, with 40.0 signatures per second.",
     ]
+
+
+def test_unclear_knee() -> None:
+    """If throughput seems to grow, but within the noise, the sentence asks for a longer measurement."""
+    one, *more = threads_of("A", {1: 564, 2: 737, 4: 858, 8: 892})
+    noisy = [
+        structs.replace(one, rates=[300, 900] * 10),
+        *(structs.replace(each, rates=[900, 300] * 10) for each in more),
+    ]
+    assert findings(run_of(*noisy))[-1] == (
+        "A: the knee is at 1 thread or more: with more, throughput is up to 58 % above the 564 signatures per second "
+        "there, but within the noise. Measure longer to find the knee."
+    )
 
 
 def test_knee_only_of_the_main_algorithm() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections import Counter
 from dataclasses import dataclass, field
@@ -9,6 +10,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
+import numpy as np
 import pytest
 from msgspec import structs
 
@@ -168,8 +170,27 @@ def test_errors() -> None:
 def test_interrupted() -> None:
     """The report of an interrupted run says so at the top."""
     run = run_of(measurement("A", times=[1e-3]), interrupted=True)
-    assert "The run was interrupted" in page_of(run).plain
-    assert "The run was interrupted" not in page_of(FULL).plain
+    assert "Interrupted: this is what was measured until then." in page_of(run).plain
+    assert "Not measured before the interrupt: A: client assertion." in page_of(run).plain
+    assert "Interrupted" not in page_of(FULL).plain
+
+
+def test_interrupted_after_the_openings() -> None:
+    """Without a signature, the results refer to the table, and to no errors, since there are none."""
+    page = page_of(run_of(measurement("A", "open_cold", [1e-3] * 20), interrupted=True))
+    assert "No signature was measured; the table below shows what was." in page.plain
+    assert "errors below" not in page.plain
+
+
+def test_header_of_cpu_time() -> None:
+    """The header says for how many operations it is."""
+    assert "CPU per 1,000" in page_of(FULL).shown
+
+
+def test_titles_in_the_table_are_not_cut() -> None:
+    """On a narrow screen, a title stays in view and wraps."""
+    assert "<span>Signature by the store's plugin, without the framework</span>" in page_of(FULL).text
+    assert re.search(r"\.group span \{[^}]*position: sticky;[^}]*white-space: normal;", report(FULL))
 
 
 def test_busy_machine() -> None:
@@ -183,6 +204,10 @@ def test_nothing_measured_at_all() -> None:
     """A run that was interrupted before the first measurement still has a report."""
     page = page_of(run_of(keys=[key("A")], interrupted=True))
     assert headings(page) == ["Results", "Keys"]
+    assert "Nothing was measured." in page.plain
+    assert "errors below" not in page.plain
+    assert not page.all("footer")
+    assert "<h1>Benchmark</h1>" in page_of(run_of(interrupted=True)).text
 
 
 @pytest.mark.parametrize("number", [1, 3, 26])
@@ -316,6 +341,55 @@ def test_contrast(palette: dict[str, str]) -> None:
     layers = [color for name, color in palette.items() if name.startswith("layer")]
     assert all(contrast(color, palette["surface"]) >= 3 for color in layers)
     assert LIGHT.keys() == palette.keys()
+
+
+VISIONS = {
+    "normal": [[1, 0, 0], [0, 1, 0], [0, 0, 1]],
+    "protanopia": [
+        [0.152286, 1.052583, -0.204868],
+        [0.114503, 0.786281, 0.099216],
+        [-0.003882, -0.048116, 1.051998],
+    ],
+    "deuteranopia": [
+        [0.367322, 0.860646, -0.227968],
+        [0.280085, 0.672501, 0.047413],
+        [-0.011820, 0.042940, 0.968881],
+    ],
+    "tritanopia": [
+        [1.255528, -0.076749, -0.178779],
+        [-0.078411, 0.930809, 0.147602],
+        [0.004733, 0.691367, 0.303900],
+    ],
+}
+"""Linear RGB as it is seen (Machado, Oliveira and Fernandes, 2009)."""
+
+
+def oklab(color: str, vision: str) -> np.ndarray:
+    """Return a color in a space in which distances are those that people see (Ottosson, 2020)."""
+    parts = np.array([int(color[index : index + 2], 16) / 255 for index in (1, 3, 5)])
+    linear = np.where(parts <= 0.04045, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4)
+    seen = np.clip(np.array(VISIONS[vision]) @ linear, 0, 1)
+    to_cones = [
+        [0.4122214708, 0.5363325363, 0.0514459929],
+        [0.2119034982, 0.6806995451, 0.1073969566],
+        [0.0883024619, 0.2817188376, 0.6299787005],
+    ]
+    from_cones = [
+        [0.2104542553, 0.7936177850, -0.0040720468],
+        [1.9779984951, -2.4285922050, 0.4505937099],
+        [0.0259040371, 0.7827717662, -0.8086757660],
+    ]
+    found: np.ndarray = np.array(from_cones) @ np.cbrt(np.array(to_cones) @ seen)
+    return found
+
+
+@pytest.mark.parametrize("vision", VISIONS)
+@pytest.mark.parametrize("palette", [LIGHT, DARK], ids=["light", "dark"])
+def test_colors_of_ten_keys_differ(palette: dict[str, str], vision: str) -> None:
+    """They can be told apart, also by color-blind readers."""
+    colors = [oklab(color, vision) for name, color in palette.items() if name.startswith("series")]
+    assert len(colors) == 10
+    assert all(np.linalg.norm(one - other) > 0.08 for one, other in itertools.combinations(colors, 2))
 
 
 def test_accessible_structure() -> None:

@@ -17,7 +17,7 @@ from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
 from bench.runs import all_operations, key, latencies, measurement, run_of, threads_of
-from keyvouch.bench import Run
+from keyvouch.bench import Interval, Run
 from keyvouch.bench.drawing import spread, style_of
 from keyvouch.bench.plots import NARROW_WIDTH, WIDTH, figure_of, plots, write_plot
 from keyvouch.errors import ConfigurationError
@@ -26,6 +26,7 @@ FULL = run_of(
     *all_operations("A", 30e-6, peer=True, rates={1: 100, 2: 190, 4: 191}),
     *all_operations("B", 45e-3, rates={1: 10, 2: 20, 4: 40}),
 )
+FASTER = Interval(892.0, 500.0, 1100.0)
 HOSTILE = "$\\frac{$ <script>&\x1b\u202e\ud800"
 
 
@@ -53,12 +54,43 @@ def test_throughput_needs_several_threads() -> None:
 
 
 def test_rate() -> None:
-    """In an open loop the latency matters, from the intended start, and the achieved rate is in the label."""
+    """In an open loop the latency matters, from the intended start; the requested rate is in the title."""
     run = run_of(measurement("A", times=latencies(1e-3), rate=200), measurement("A", "assertion", [1e-3], rate=200))
     assert names(run) == ["latency"]
     axes = axes_of(run, "latency")
-    assert axes.get_title("left") == "Time for a signature, from the intended start"
-    assert texts(axes) == ["A  pem RSA-2048  999/s"]
+    assert axes.get_title("left") == "Time for a signature, from the intended start; 200/s requested"
+    assert texts(axes) == ["A  pem RSA-2048"]
+
+
+def test_rate_that_is_not_reached() -> None:
+    """The label says what was reached."""
+    run = run_of(measurement("A", times=latencies(1e-3), rate=950, per_second=Interval(665, 660, 670)))
+    assert texts(axes_of(run, "latency")) == ["A  pem RSA-2048  665/s reached"]
+    narrow = axes_of(run, "latency", narrow=True)
+    assert texts(narrow) == ["A  665/s"]
+    assert narrow.get_title("left") == "Time from the intended start; 950/s requested"
+
+
+def test_latency_with_several_threads() -> None:
+    """The title says with how many threads, and the text that others are in the table."""
+    assert axes_of(FULL, "latency").get_title("left") == "Time for a signature, with 1 thread"
+    [plot] = [each for each in plots(FULL) if each.name == "latency"]
+    assert plot.reading.endswith("Measured with 1 thread; the table shows the latency with more.")
+
+
+@pytest.mark.parametrize("narrow", [False, True])
+def test_percentiles_are_named(narrow: bool) -> None:
+    """Each tick of the horizontal axis has a name."""
+    axes = axes_of(FULL, "latency", narrow=narrow)
+    names = [each.get_text() for each in axes.get_xticklabels()]
+    assert names[-5:] == ["50 %", "90 %", "99 %", "99.9 %", "99.99 %"]
+
+
+@pytest.mark.parametrize("times", [[1.3e-3, 160e-3], [1.1e-3, 9e-3], [0.9, 1.1], [12e-6, 900e-6]])
+def test_ticks_of_a_short_axis(times: list[float]) -> None:
+    """With fewer than three powers of ten, there are ticks at 2 and 5, too."""
+    ticks = axes_of(run_of(measurement("A", times=times)), "latency").get_yticks()
+    assert len(ticks) >= 3
 
 
 def test_nothing_measured() -> None:
@@ -105,17 +137,41 @@ def test_confidence_intervals() -> None:
 def test_layers() -> None:
     """Each key has a bar as long as the axes, with the total and the times as text."""
     axes = axes_of(FULL, "layers")
-    assert texts(axes)[1] == "40.0 us"
-    assert texts(axes)[2] == "framework 10.0 us, store's plugin 1.50 us, bare library 28.5 us"
+    assert texts(axes)[1] == "40.0 µs"
+    assert texts(axes)[2] == "framework 10.0 µs, store's plugin 1.50 µs, bare library 28.5 µs"
+    assert axes.get_xlabel() == "Part of each key's own assertion"
     bars = [each for each in axes.patches if each.get_width()]  # type: ignore[attr-defined]
     assert sum(each.get_width() for each in bars) == pytest.approx(2)  # type: ignore[attr-defined]
 
 
 def test_layer_within_the_noise() -> None:
-    """A layer that cannot be measured is shown as 0, and said to be."""
-    run = run_of(measurement("A", "assertion", [45e-3] * 50), measurement("A", "stored_key", [45e-3] * 50))
-    assert texts(axes_of(run, "layers"))[2] == "framework 0 us (within the noise), store 45.0 ms"
-    assert texts(axes_of(run, "layers", narrow=True))[2] == "noise + 45.0 ms"
+    """A layer that cannot be measured has no number, and what is left for it is drawn as a rest."""
+    rounds = [1e-3, 1.2e-3] * 10
+    run = run_of(
+        measurement("A", "assertion", [728e-6] * 50, rounds=rounds),
+        measurement("A", "stored_key", [700e-6] * 50, rounds=rounds[::-1]),
+        measurement("A", "peer", [687e-6] * 50, rounds=rounds),
+    )
+    axes = axes_of(run, "layers")
+    assert texts(axes)[2] == "bare library 687 µs; framework and store's plugin within the noise"
+    assert texts(axes_of(run, "layers", narrow=True))[2] == "library 687 µs; framework, plugin: noise"
+    widths = [each.get_width() for each in axes.patches]  # type: ignore[attr-defined]
+    assert widths == pytest.approx([687 / 728, 41 / 728], rel=1e-3)
+    legend = axes.get_legend()
+    assert legend
+    assert [each.get_text() for each in legend.get_texts()] == ["bare library", "rest, within the noise"]
+
+
+def test_unclear_knee() -> None:
+    """A knee that may be further on has no circle, and the text says what that means."""
+    slower = measurement("A", times=latencies(1e-3), per_second=Interval(564.0, 400.0, 800.0))
+    run = run_of(slower, measurement("A", times=latencies(1e-3), threads=2, per_second=FASTER))
+    axes = axes_of(run, "throughput")
+    assert texts(axes) == ["A  pem RSA-2048, knee unclear"]
+    assert texts(axes_of(run, "throughput", narrow=True)) == ["A  unclear"]
+    assert not [each for each in axes.lines if each.get_markersize() == 13]
+    [plot] = [each for each in plots(run) if each.name == "throughput"]
+    assert "measure longer" in plot.reading
 
 
 @pytest.mark.parametrize("narrow", [False, True])
@@ -125,13 +181,20 @@ def test_texts_do_not_overlap(number: int, narrow: bool) -> None:
     labels = [chr(ord("A") + index) for index in range(number)]
     factors = [1.1 ** (index // 2) for index in range(number)]  # pairs of equally fast keys
     rates = {1: 400, 2: 500, 4: 600, 8: 1000}
+    uneven = [1e-3, 1.5e-3] * 10
     run = run_of(
         *(
             each
             for label, factor in zip(labels, factors, strict=True)
-            for each in all_operations(label, factor * 1e-3, rates=rates)
+            for each in all_operations(label, factor * 1e-3, rates=rates, peer=label > "B")
         ),
-        keys=[key(label, scheme="azurekeyvault") for label in labels],
+        # within the noise: the framework and the plugin
+        measurement("Y", "assertion", [0.85e-3] * 50, rounds=uneven),
+        measurement("Y", "stored_key", [0.84e-3] * 50, rounds=uneven[::-1]),
+        measurement("Y", "peer", [0.81e-3] * 50, rounds=uneven),
+        measurement("Y", times=latencies(1e-3), per_second=Interval(564.0, 400.0, 800.0)),
+        measurement("Y", times=latencies(1e-3), threads=8, per_second=FASTER),
+        keys=[key(label, scheme="azurekeyvault") for label in {*labels, "Y"}],
     )
     for plot in plots(run):
         figure = figure_of(plot, narrow=narrow)
@@ -164,10 +227,11 @@ def test_long_names_are_shortened() -> None:
 
 
 def test_26_keys_differ() -> None:
-    """No two keys have the same color, marker and dashes; the first six differ in each color and marker."""
+    """No two keys have the same color, marker and dashes; the first ten differ in their colors."""
     styles = [style_of(number) for number in range(26)]
     assert len(set(styles)) == 26
-    assert len({each.color for each in styles[:6]}) == len({each.marker for each in styles[:6]}) == 6
+    assert len({each.color for each in styles[:10]}) == 10
+    assert len({each.marker for each in styles[:7]}) == 7
 
 
 @pytest.mark.parametrize(

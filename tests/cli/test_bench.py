@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import io
 import json
 import logging
 import os
@@ -55,6 +56,11 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
     for logger, handlers, level, propagate in before:
         logger.handlers[:], logger.propagate = handlers, propagate
         logger.setLevel(level)
+
+
+def interrupt(timeout: float) -> None:
+    """Press Ctrl-C."""
+    raise KeyboardInterrupt
 
 
 @pytest.fixture
@@ -189,7 +195,42 @@ def test_slower(run: Run, measured: Path) -> None:
         measured.write_text(content)
         done = run("bench", "--count", "20", "--compare", str(measured), "--fail-if-slower", "10%", script.uri)
     assert done.status == command.SLOWER == 8
-    assert "Slower than before by at least 10 %: A: Open, connecting to the store" in done.errors
+    assert "Slower than before by at least 10 %:\n  A: Open, connecting to the store" in done.errors
+
+
+def test_failing_now(run: Run, measured: Path) -> None:
+    """What fails now is named by key, with the error."""
+    with Script() as script, Script() as other:
+        content = json.loads(measured.read_text())
+        content["keys"][0]["uri"] = script.uri.replace("app", "missing")
+        measured.write_text(json.dumps(content))
+        arguments = ("--compare", str(measured), "--fail-if-slower", "10%", content["keys"][0]["uri"], other.uri)
+        done = run("bench", "--count", "20", *arguments)
+    assert done.status == command.SLOWER
+    assert "failing now:\n  A: Open, connecting to the store; First signature" in done.errors
+    assert done.errors.endswith(".\n     Key not found: missing.\n")
+
+
+def test_interrupted_at_once(run: Run) -> None:
+    """Ctrl-C before the first measurement prints no empty table."""
+    with Script() as script:
+        script.before["connect"] = interrupt
+        done = run("bench", script.uri)
+    assert done.status == 130
+    assert done.output.endswith("\n\nNothing was measured.\n")
+    assert "p99" not in done.output
+
+
+def test_output_without_the_micro_sign(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The signs are written as ASCII if the output cannot encode them."""
+    with Script() as script, monkeypatch.context() as patched:
+        for encoding, unit in (("utf-8", " µs"), ("ascii", " us")):
+            written = io.BytesIO()
+            patched.setattr(sys, "stdout", io.TextIOWrapper(written, encoding, write_through=True))
+            run("bench", "--seconds", "0.05", script.uri)
+            output = written.getvalue().decode()
+            assert unit in output
+            assert ("±" in output) == (encoding == "utf-8")
 
 
 def test_nothing_in_common(run: Run, measured: Path, monkeypatch: pytest.MonkeyPatch) -> None:

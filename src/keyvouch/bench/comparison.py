@@ -6,6 +6,8 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from msgspec import structs
+
 from keyvouch.bench.document import Measurement, Run
 from keyvouch.bench.intervals import CONFIDENCE, Interval, median, ratio, ratio_of_pairs
 
@@ -65,7 +67,7 @@ def compare_keys(run: Run) -> list[Comparison]:
     for key, measurements in groups.items():
         fastest, *others = sorted(measurements, key=lambda each: median(each.rounds).value)
         for slower in others:
-            interval = ratio_of_pairs(slower.rounds, fastest.rounds, _shared_confidence(number))
+            interval = ratio_of_pairs(slower.rounds, fastest.rounds, shared_confidence(number))
             found.append(Comparison(*key, faster=fastest, slower=slower, ratio=interval))
     return found
 
@@ -85,13 +87,16 @@ def compare_runs(new: Run, old: Run) -> list[Change]:
     ]
     drift = machine_drift(new, old)
     return [
-        Change(was, now, ratio(now.rounds, was.rounds, _shared_confidence(len(pairs))).widened(max(drift, 1 / drift)))
+        Change(was, now, ratio(now.rounds, was.rounds, shared_confidence(len(pairs))).widened(max(drift, 1 / drift)))
         for was, now in pairs
     ]
 
 
 def no_longer_measured(new: Run, old: Run) -> list[Measurement]:
-    """Return what the old run measured, but of which nothing succeeded in the new one, because of errors."""
+    """Return what the old run measured, but of which nothing succeeded in the new one, because of errors.
+
+    The keys have their labels of the new run.
+    """
     labels = {before: now for now, before in _matching_labels(new, old).items()}
     failed = {each.identity for each in new.measurements if each.errors and not each.count}
     unusable = {each.label for each in new.keys if each.error}
@@ -99,7 +104,7 @@ def no_longer_measured(new: Run, old: Run) -> list[Measurement]:
     for each in old.measurements:
         label = labels.get(each.key, "")
         if each.rounds and (label in unusable or (label, *each.identity[1:]) in failed):
-            found.append(each)
+            found.append(structs.replace(each, key=label))
     return found
 
 
@@ -132,7 +137,7 @@ def _matching_labels(new: Run, old: Run) -> dict[str, str]:
     return found or {each.label: each.label for each in new.keys if types.get(each.label) == each.key_type}
 
 
-def _shared_confidence(number: int) -> float:
+def shared_confidence(number: int) -> float:
     """Return the confidence that each of several comparisons needs, so that all of them together have 99 %."""
     return 1 - (1 - CONFIDENCE) / max(1, number)
 

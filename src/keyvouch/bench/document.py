@@ -123,6 +123,8 @@ class Measurement(msgspec.Struct, frozen=True):
     """Median over the rounds, with its confidence interval."""
     rounds: tuple[Positive, ...] = ()
     """For each round the median latency, or with several threads in a closed loop the time per operation."""
+    rates: tuple[Positive, ...] = ()
+    """For each round the operations per second, of all threads together."""
     histogram: str | None = None
     """All latencies in nanoseconds, in HdrHistogram's compressed form (V2) and base64."""
     stopped: bool = False

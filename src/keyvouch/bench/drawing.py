@@ -18,6 +18,8 @@ LAYER_COLORS = tuple(color for name, color in LIGHT.items() if name.startswith("
 FONT_SIZE = 9.0
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 _DASHES = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)))
+_FEWEST_POWERS = 3
+"""Number of powers of ten in a vertical axis below which it has ticks at 2 and 5, too."""
 _LABEL_HEIGHT = 0.175
 """Inches that a line of labels needs."""
 
@@ -68,7 +70,7 @@ class Label:
 
 
 def style_of(number: int) -> Style:
-    """Return the style of the key with this number; no two of the first 42 are the same."""
+    """Return the style of the key with this number; no two of the first 70 are the same."""
     dashes = _DASHES[number // len(KEY_COLORS) % len(_DASHES)]
     return Style(KEY_COLORS[number % len(KEY_COLORS)], _MARKERS[number % len(_MARKERS)], dashes)
 
@@ -97,20 +99,21 @@ def set_log_scale(axes: Axes, values: Sequence[float], name: Callable[[float], s
     low, high = min(values), max(values)
     widen = max(1.25, math.sqrt(10 * low / high))  # at least one decade
     low, high = low / widen, high * widen
-    steps = (1,) if high / low > 100 else (1, 2, 5)  # noqa: PLR2004 - two decades
     exponents = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    ticks = [step * 10.0**exponent for exponent in exponents for step in steps]
+    powers = [10.0**exponent for exponent in exponents]
+    few = sum(low <= each <= high for each in powers) < _FEWEST_POWERS
+    ticks = [step * each for each in powers for step in ((1, 2, 5) if few else (1,))]
     axes.set_yscale("log")
     axes.set_ylim(low, high)
     _set_ticks(axes, "y", [each for each in ticks if low <= each <= high], name)
 
 
 def set_horizontal_scale(
-    axes: Axes, ticks: Sequence[float], name: Callable[[float], str], title: str, room: float = 1.0
+    axes: Axes, ticks: Sequence[float], name: Callable[[float], str], title: str, *, begin: float, room: float = 1.0
 ) -> None:
-    """Make the horizontal axis logarithmic, from the first tick divided by `room` to the last one times `room`."""
+    """Make the horizontal axis logarithmic, from `begin` divided by `room` to the last tick times `room`."""
     axes.set_xscale("log")
-    axes.set_xlim(ticks[0] / room, ticks[-1] * room)
+    axes.set_xlim(begin / room, ticks[-1] * room)
     axes.set_xlabel(title, color=MUTED, fontsize=FONT_SIZE, labelpad=6)
     _set_ticks(axes, "x", ticks, name)
 

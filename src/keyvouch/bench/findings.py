@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 from keyvouch.bench.comparison import Comparison, compare_keys
 from keyvouch.bench.document import OPERATIONS, Key, Measurement, Run
 from keyvouch.bench.intervals import Interval
-from keyvouch.bench.layers import BELOW, find_costs
-from keyvouch.bench.series import FEWEST, knees_of_signatures, with_signatures
-from keyvouch.bench.units import duration, number
+from keyvouch.bench.layers import BELOW, describe, find_costs
+from keyvouch.bench.series import ENOUGH, FEWEST, knees_of_signatures, with_signatures
+from keyvouch.bench.units import duration, listed, number
 from keyvouch.errors import Throttled
 
 _ORDER = ("signature", "assertion", "token", "first_signature", "open_warm", "open_cold")
@@ -18,8 +18,6 @@ _SIGNING = ("signature", "assertion", "stored_key", "peer")
 """Operations that count towards a limit on signatures while the key is open."""
 _MOST_COMPARED = 5
 """Number of slower keys to name one by one."""
-_ENOUGH = 0.98
-"""Part of the requested rate that must be achieved."""
 
 
 def findings(run: Run) -> list[str]:
@@ -33,8 +31,8 @@ def _speed(run: Run) -> Iterator[str]:
     if len(with_signatures(run)) != 1 or any(each.rate for each in run.measurements):
         return
     [(key, [first, *_])] = with_signatures(run).items()
-    assertions = [each for each in run.measurements if (each.key, each.operation) == (key.label, "assertion")]
-    for each in (first, *assertions):
+    others = [each for each in run.measurements if each.key == key.label and each.operation in {"assertion", "token"}]
+    for each in (first, *others):
         if each.count:
             yield f"{OPERATIONS[each.operation]}: {key.label} takes {duration(each.latency['p50'])}{_tail(each)}."
 
@@ -65,12 +63,20 @@ def _what(found: Sequence[Comparison]) -> str:
 
 
 def _comparison(found: Sequence[Comparison]) -> str:
-    """Compare the fastest key with the others, in the order of their speed."""
-    if len(found) > _MOST_COMPARED:
-        names = _listed([found[0].faster.key, found[0].slower.key, found[-1].slower.key])
-        shown = f"{names} are the fastest, the next and the slowest of {len(found) + 1} keys"
-        return f"{shown}; {_clauses([found[0], found[-1]])}"
-    return _clauses(found)
+    """Compare the fastest key with the others, in the order of their speed; of many, only with some."""
+    if len(found) <= _MOST_COMPARED:
+        return _clauses(found)
+    last, number_of_keys = found[-1], len(found) + 1
+    fastest, slowest = last.faster.key, last.slower.key
+    if last.ratio.low is not None and not last.significant:
+        spread = f"{number(last.ratio.low)} to {number(last.ratio.high or 0)} times as long"
+        return f"none of {number_of_keys} keys is clearly the fastest: {slowest} takes {spread} as {fastest}"
+    if equal := [each.slower.key for each in found if each.ratio.low is not None and not each.significant]:
+        noise = "difference is" if len(equal) == 1 else "differences are"
+        shown = f"{listed([fastest, *equal])} are the fastest of {number_of_keys} keys (the {noise} within the noise)"
+        return f"{shown}; {slowest} is the slowest: {_clauses([last])}"
+    names = listed([fastest, found[0].slower.key, slowest])
+    return f"{names} are the fastest, the next and the slowest of {number_of_keys} keys; {_clauses([found[0], last])}"
 
 
 def _clauses(found: Sequence[Comparison]) -> str:
@@ -81,13 +87,13 @@ def _clauses(found: Sequence[Comparison]) -> str:
     clauses = list[str]()
     if clear:
         times = [f"{_times(each)} ({number(each.ratio.low or 0)} to {number(each.ratio.high or 0)})" for each in clear]
-        clauses.append(f"{fastest} is {_listed(times)}")
+        clauses.append(f"{fastest} is {listed(times)}")
     for each in equal:
         spread = f"{number(each.ratio.low or 0)} to {number(each.ratio.high or 0)} times as long"
         other = each.slower.key
         clauses.append(f"the difference between {fastest} and {other} is within the noise ({other} takes {spread})")
     if uncertain:
-        others = _listed([each.slower.key for each in uncertain])
+        others = listed([each.slower.key for each in uncertain])
         clauses.append(f"there were too few rounds to compare {fastest} with {others}")
     return "; ".join(clauses)
 
@@ -96,32 +102,26 @@ def _times(each: Comparison) -> str:
     return f"{number(each.ratio.value)} times as fast as {each.slower.key}"
 
 
-def _listed(texts: Sequence[str]) -> str:
-    *first, last = texts
-    return f"{', '.join(first)} and {last}" if first else last
-
-
 def _layers(run: Run) -> Iterator[str]:
     """Yield what keyvouch adds to the bare library under each store, if that was measured."""
     for cost in find_costs(run):
         if any(layer.name == BELOW for layer in cost.layers):
-            parts = [
-                f"{layer.name} {'nothing measurable' if layer.within_noise else duration(layer.seconds)}"
-                for layer in cost.layers
-            ]
-            yield f"{cost.key.label}: a client assertion takes {duration(cost.seconds)}: {_listed(parts)}."
+            yield f"{cost.key.label}: a client assertion {describe(cost)}."
 
 
 def _knees(run: Run) -> Iterator[str]:
     for each in knees_of_signatures(run).values():
         rate = f"{number(each.per_second)} signatures per second"
+        threads = f"{each.threads} thread{'s' if each.threads > 1 else ''}"
         if each.still_growing:
-            yield f"{each.key}: no knee up to {each.threads} threads: throughput still grows there, with {rate}."
-        elif each.threads == 1:
-            yield f"{each.key}: the knee is at 1 thread: more do not clearly increase the throughput of {rate}."
+            yield f"{each.key}: no knee up to {threads}: throughput still grows there, with {rate}."
+        elif each.uncertain:
+            growth = f"{each.possible_growth:.0%}".replace("%", " %")
+            more = f"with more, throughput is up to {growth} above the {rate} there"
+            noise = "but within the noise. Measure longer to find the knee"
+            yield f"{each.key}: the knee is at {threads} or more: {more}, {noise}."
         else:
-            threads = f"{each.threads} threads: more do not clearly increase the throughput of {rate}"
-            yield f"{each.key}: the knee is at {threads}."
+            yield f"{each.key}: the knee is at {threads}: more do not clearly increase the throughput of {rate}."
 
 
 def _rates(run: Run) -> Iterator[str]:
@@ -143,21 +143,21 @@ def _carries(each: Measurement) -> str:
         return f"{each.key} does not carry {whole}: all {failed:,} failed ({', '.join(sorted(each.errors))})"
     share, slowest = ("99 %", "p99") if each.count >= FEWEST["p99"] else ("all", "max")
     within = f"{share} end within {duration(each.latency[slowest])} of their intended start"
-    if achieved.value >= _ENOUGH * rate and not failed:
+    if achieved.value >= ENOUGH * rate and not failed:
         return f"{each.key} carries {whole}; {within}"
     if not failed and (doubt := _doubt(achieved, rate)):
         return f"whether {each.key} carries {whole} is uncertain: {doubt}; {within}"
     reasons = [f"{number(achieved.value)} per second were achieved"]
     if failed:
         reasons.append(f"{failed:,} of {failed + each.count:,} failed ({', '.join(sorted(each.errors))})")
-    return f"{each.key} does not carry {whole}: {_listed(reasons)}; {within}"
+    return f"{each.key} does not carry {whole}: {listed(reasons)}; {within}"
 
 
 def _doubt(achieved: Interval, rate: float) -> str | None:
     """Return why the throughput may in fact be that of the requested rate; None if it is certainly lower."""
     if achieved.low is None or achieved.high is None:
         return f"{number(achieved.value)} per second were achieved, in too few rounds"
-    if achieved.high < _ENOUGH * rate:
+    if achieved.high < ENOUGH * rate:
         return None
     return f"{number(achieved.value)} per second were achieved ({number(achieved.low)} to {number(achieved.high)})"
 

@@ -18,7 +18,14 @@ from keyvouch.bench.intervals import Interval
 from keyvouch.bench.output_files import write_file
 from keyvouch.bench.palette import DARK, LIGHT
 from keyvouch.bench.plots import figure_of, plots
-from keyvouch.bench.series import FEWEST, counts_of_errors, cpu_per_thousand, percentile, with_signatures
+from keyvouch.bench.series import (
+    FEWEST,
+    counts_of_errors,
+    cpu_per_thousand,
+    interruption,
+    percentile,
+    with_signatures,
+)
 from keyvouch.bench.units import duration, number, size
 
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
@@ -29,7 +36,7 @@ _COLUMNS = (
     "Load",
     "Per second",
     *(each.capitalize() if each == "max" else each for each in FEWEST),
-    "CPU",
+    "CPU per 1,000",
     "Count",
     "Failed",
 )
@@ -55,7 +62,7 @@ _PAGE = """<!DOCTYPE html>
 """
 _FOOTER = (
     "<footer>\n<p>Ranges are 99 % confidence intervals of the median over all rounds. A dash stands for a percentile "
-    "of too few operations. CPU is the time of this process for 1,000 operations.</p>\n</footer>"
+    "of too few operations. CPU per 1,000 is the time that this process computes for 1,000 operations.</p>\n</footer>"
 )
 
 
@@ -69,7 +76,7 @@ def write_report(run: Run, path: Path, changes: Sequence[Change] | None = None) 
 
 def report(run: Run, changes: Sequence[Change] | None = None) -> str:
     """Return the report as HTML."""
-    title = f"Benchmark of {len(run.keys)} keys" if len(run.keys) != 1 else "Benchmark of a key"
+    title = {0: "Benchmark", 1: "Benchmark of a key"}.get(len(run.keys), f"Benchmark of {len(run.keys)} keys")
     body = [
         _header(run, title),
         _findings(run),
@@ -79,7 +86,7 @@ def report(run: Run, changes: Sequence[Change] | None = None) -> str:
         _measurements(run),
         _errors(run),
         _machine(run),
-        _FOOTER,
+        _FOOTER if run.measurements else "",
     ]
     return _PAGE.format(policy=_POLICY, title=title, style=_style(), body="\n".join(filter(None, body)))
 
@@ -104,7 +111,7 @@ def _header(run: Run, title: str) -> str:
     where = f"{machine.processor}, {machine.cores} cores, {machine.system}, {machine.python}"
     notices = []
     if run.interrupted:
-        notices.append("The run was interrupted: this is what was measured until then.")
+        notices.append(" ".join(interruption(run)))
     if machine.was_busy:
         notices.append(BUSY.format(machine=machine))
     shown = "".join(f'\n<p class="notice" role="note">{_text(each)}</p>' for each in notices)
@@ -121,9 +128,17 @@ def _when(run: Run) -> str:
 
 
 def _findings(run: Run) -> str:
-    found = findings(run) or ["Nothing was measured successfully: see the errors below."]
+    found = findings(run) or [_nothing(run)]
     items = "\n".join(f"<li>{_finding(each)}</li>" for each in found)
     return _section("Results", f'{_legend(run)}<ul class="findings">\n{items}\n</ul>')
+
+
+def _nothing(run: Run) -> str:
+    if any(each.count for each in run.measurements):
+        return "No signature was measured; the table below shows what was."
+    if any(each.errors for each in run.measurements) or any(each.error for each in run.keys):
+        return "Nothing was measured successfully: see the errors below."
+    return "Nothing was measured."
 
 
 def _finding(sentence: str) -> str:
@@ -150,7 +165,7 @@ def _kind(key: Key) -> str:
 
 def _keys(run: Run) -> str:
     cards = "\n".join(_key(run, each) for each in run.keys)
-    return _section("Keys", f'<div class="keys">\n{cards}\n</div>')
+    return _section("Keys", f'<div class="keys">\n{cards}\n</div>' if cards else "")
 
 
 def _key(run: Run, key: Key) -> str:
@@ -224,7 +239,7 @@ def _measurements(run: Run) -> str:
 
 def _group(title: str, rows: Iterable[Measurement]) -> str:
     shown = "\n".join(_row(each, _figures(each)) for each in rows)
-    heading = f'<tr><th class="group" scope="rowgroup" colspan="{len(_COLUMNS)}">{title}</th></tr>'
+    heading = f'<tr><th class="group" scope="rowgroup" colspan="{len(_COLUMNS)}"><span>{title}</span></th></tr>'
     return f"<tbody>\n{heading}\n{shown}\n</tbody>"
 
 

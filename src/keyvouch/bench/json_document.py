@@ -11,6 +11,7 @@ from keyvouch.bench.comparison import Change, Comparison, compare_keys
 from keyvouch.bench.document import Measurement, Run
 from keyvouch.bench.findings import findings
 from keyvouch.bench.knee import find_knees
+from keyvouch.bench.units import without_micro_sign
 
 
 def as_json(run: Run, changes: Sequence[Change] = ()) -> str:
@@ -22,7 +23,7 @@ def as_json(run: Run, changes: Sequence[Change] = ()) -> str:
         "knees": [asdict(each) for each in find_knees(run)],
         "comparisons": [_comparison(each) for each in compare_keys(run)],
         "changes": [_change(each) for each in changes],
-        "findings": findings(run),
+        "findings": [without_micro_sign(each) for each in findings(run)],
     }
     return msgspec.json.format(msgspec.json.encode(document), indent=2).decode()
 

@@ -278,6 +278,7 @@ def _measurement(task: _Task, own: Samples) -> Measurement:
         latency=latency,
         per_second=median(own.rates) if own.rates else None,
         rounds=tuple(own.rounds),
+        rates=tuple(own.rates),
         histogram=own.histogram.encode().decode() if own.count else None,
         stopped=own.stopped,
         error=own.first_error.message if isinstance(own.first_error, KeyvouchError) else None,

@@ -24,44 +24,49 @@ from keyvouch.bench.drawing import (
     set_log_scale,
     style_of,
 )
-from keyvouch.bench.series import name_of_key, with_signatures
+from keyvouch.bench.series import ENOUGH, name_of_key, with_signatures
 from keyvouch.bench.units import duration, number
 
 _PERCENTILES = {1: "0 %", 2: "50 %", 10: "90 %", 100: "99 %", 1000: "99.9 %", 10_000: "99.99 %"}
 """Names of 1 / (1 - p)."""
 _READING = "At 99 %, one signature in a hundred takes longer than the curve shows; lower is faster."
 _LAST = max(_PERCENTILES)
+_CROWDED = 1000
+"""Last tick from which on a narrow plot has no room for the names of both 0 % and 50 %."""
 _STEPS = 160
 """Number of points of a curve."""
 
 
 def plot(run: Run) -> Plot | None:
     """Return the plot of signatures with the smallest number of threads; None if there is none."""
-    first = {key: found[0] for key, found in with_signatures(run).items()}
+    measured = with_signatures(run)
+    first = {key: found[0] for key, found in measured.items()}
     if not first:
         return None
+    several = any(len(found) > 1 for found in measured.values())
     quantiles = " ".join(f"{name_of_key(key)}: {_quantiles(each)}." for key, each in first.items())
     return Plot(
         name="latency",
         title="Latency",
-        reading=_READING + _load(first),
+        reading=_READING + _load(first, several=several),
         description=f"{_title(first)}. {quantiles}",
         draw=partial(draw_latency, first),
         height=curve_height(len(first)),
         margins=(0.62, label_margin([_label(*each, narrow=False) for each in first.items()])),
-        narrow_margins=(0.56, 0.62),
+        narrow_margins=(0.56, label_margin([_label(*each, narrow=True) for each in first.items()])),
     )
 
 
 def draw_latency(measurements: Mapping[Key, Measurement], axes: Axes, narrow: bool) -> None:
     """Draw the latencies of these measurements of signatures, one for each key."""
-    prepare(axes, _title(measurements))
+    prepare(axes, _short_title(measurements) if narrow else _title(measurements))
     curves = {key: _curve(each) for key, each in measurements.items()}
     set_log_scale(axes, [time for _, times in curves.values() for time in times], _tick)
     longest = max(xs[-1] for xs, _ in curves.values())
     ticks = [x for x in _PERCENTILES if x <= 10 or x < longest * 10]  # noqa: PLR2004 - at least 90 %
-    hidden = {2, 1000 if ticks[-1] == _LAST else 2} if narrow else set()
-    set_horizontal_scale(axes, ticks, lambda x: "" if x in hidden else _PERCENTILES[int(x)], "Percentile")
+    if narrow and ticks[-1] >= _CROWDED:
+        ticks.remove(1)
+    set_horizontal_scale(axes, ticks, lambda x: _PERCENTILES[int(x)], "Percentile", begin=1)
     labels = list[Label]()
     for index, (key, (xs, times)) in enumerate(curves.items()):
         style = style_of(index)
@@ -91,15 +96,27 @@ def _rank(x: float, count: int) -> int:
 
 
 def _title(measurements: Mapping[Key, Measurement]) -> str:
-    rate = any(each.rate for each in measurements.values())
-    return "Time for a signature, from the intended start" if rate else "Time for a signature"
+    each = next(iter(measurements.values()))
+    if each.rate:
+        return f"Time for a signature, from the intended start; {each.rate:,g}/s requested"
+    return f"Time for a signature, with {_threads(each)}"
 
 
-def _load(measurements: Mapping[Key, Measurement]) -> str:
+def _short_title(measurements: Mapping[Key, Measurement]) -> str:
+    each = next(iter(measurements.values()))
+    return f"Time from the intended start; {each.rate:,g}/s requested" if each.rate else _title(measurements)
+
+
+def _threads(each: Measurement) -> str:
+    return f"{each.threads} thread{'s' if each.threads > 1 else ''}"
+
+
+def _load(measurements: Mapping[Key, Measurement], *, several: bool) -> str:
     each = next(iter(measurements.values()))
     if each.rate:
         return f" {each.rate:,g} signatures per second were requested."
-    return f" Measured with {each.threads} threads." if each.threads > 1 else ""
+    more = "; the table shows the latency with more" if several else ""
+    return f" Measured with {_threads(each)}{more}." if several or each.threads > 1 else ""
 
 
 def _quantiles(each: Measurement) -> str:
@@ -108,15 +125,15 @@ def _quantiles(each: Measurement) -> str:
 
 
 def _label(key: Key, each: Measurement, *, narrow: bool) -> str:
-    if narrow:
-        return key.label[:3]
-    achieved = f"  {number(each.per_second.value)}/s" if each.rate and each.per_second else ""
-    return name_of_key(key) + achieved
+    name = key.label[:3] if narrow else name_of_key(key)
+    if each.rate is None or each.per_second is None or each.per_second.value >= ENOUGH * each.rate:
+        return name
+    return f"{name}  {number(each.per_second.value)}/s{'' if narrow else ' reached'}"
 
 
 def _tick(seconds: float) -> str:
-    """Name a tick, such as "100 us"."""
+    """Name a tick, such as "100 µs"."""
     for unit, factor in (("s", 1.0), ("ms", 1e3)):
         if round(seconds * factor, 9) >= 1:
             return f"{seconds * factor:,.0f} {unit}"
-    return f"{seconds * 1e6:g} us"
+    return f"{seconds * 1e6:g} µs"

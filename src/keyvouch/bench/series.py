@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from keyvouch._system.text import printable
-from keyvouch.bench.document import Key, Measurement, Run
+from keyvouch.bench.document import OPERATIONS, Key, Measurement, Run
 from keyvouch.bench.knee import Knee, find_knees
 
 FEWEST = {"p50": 1, "p90": 10, "p99": 100, "p99.9": 1000, "max": 1}
 """Number of operations below which a percentile would only repeat the maximum."""
+ENOUGH = 0.98
+"""Part of the requested rate that must be achieved."""
 _LONGEST_NAME = 28
 
 
@@ -34,6 +36,31 @@ def knees_of_signatures(run: Run) -> dict[str, Knee]:
         for each in find_knees(run)
         if each.operation == "signature" and each.key in algorithms and each.algorithm == algorithms[each.key]
     }
+
+
+def interruption(run: Run) -> list[str]:
+    """Return sentences about what an interrupted run has not measured; none if the run was not interrupted."""
+    if not run.interrupted:
+        return []
+    if not run.measurements:
+        return ["Interrupted before anything was measured."]
+    missing = "; ".join(f"{key.label}: {', '.join(names)}" for key in run.keys if (names := _missing(run, key)))
+    return ["Interrupted: this is what was measured until then."] + (
+        [f"Not measured before the interrupt: {missing}."] if missing else []
+    )
+
+
+def _missing(run: Run, key: Key) -> list[str]:
+    """Return what every key has, or another key of the run, but this one has not."""
+    if key.error:
+        return []
+    own, all_keys = ({each.operation for each in found} for found in (_of(run, key), run.measurements))
+    expected = {"signature", "assertion"} | (all_keys & {"token"})
+    return [title.lower() for operation, title in OPERATIONS.items() if operation in expected - own]
+
+
+def _of(run: Run, key: Key) -> list[Measurement]:
+    return [each for each in run.measurements if each.key == key.label]
 
 
 def percentile(each: Measurement, name: str) -> float | None:

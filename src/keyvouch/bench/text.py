@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import textwrap
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
-from keyvouch.bench.comparison import Change, differences, machine_drift
+from keyvouch.bench.comparison import Change, differences, machine_drift, no_longer_measured
 from keyvouch.bench.document import BUSY, OPERATIONS, Key, Measurement, Run
 from keyvouch.bench.findings import findings
-from keyvouch.bench.series import FEWEST, counts_of_errors, cpu_per_thousand, percentile
+from keyvouch.bench.series import FEWEST, counts_of_errors, cpu_per_thousand, interruption, percentile
 from keyvouch.bench.units import duration, number, size
 
 _WIDTH = 80
-_HEADING = f"{'':18}{'per s':>8} {'±':>5}" + "".join(f"{each:>8}" for each in FEWEST) + f"{'CPU':>8}"
+_INDENT = " " * 5
+_HEADING = f"{'':18}{'per s':>8} {'±':>5}" + "".join(f"{each:>8}" for each in FEWEST) + f"{'CPU/1k':>8}"
 
 
 def as_text(run: Run) -> str:
     """Return the keys, a table of what was measured, and the conclusions."""
-    conclusions = [textwrap.fill(each, _WIDTH, subsequent_indent="  ") for each in findings(run)]
-    return "\n".join([*_keys(run), "", *_table(run), "", *_notes(run), *conclusions])
+    parts = [list(_keys(run)), list(_table(run)), list(_notes(run)), [_filled(each) for each in findings(run)]]
+    return "\n\n".join("\n".join(each) for each in parts if each)
+
+
+def _filled(sentence: str) -> str:
+    return textwrap.fill(sentence, _WIDTH, subsequent_indent="  ")
 
 
 def changes_as_text(changes: Sequence[Change], new: Run, old: Run) -> str:
@@ -74,6 +80,9 @@ def _facts(key: Key) -> str:
 
 
 def _table(run: Run) -> Iterator[str]:
+    if not run.measurements:
+        yield "Nothing was measured."
+        return
     yield _HEADING
     has_peer = any(each.operation == "peer" for each in run.measurements)
     for operation, title in OPERATIONS.items():
@@ -111,23 +120,71 @@ def _errors(each: Measurement) -> str:
 
 
 def _notes(run: Run) -> Iterator[str]:
-    yield "per s: median over the rounds; ±: how far its 99 % confidence interval extends."
-    yield "CPU: time of this process for 1,000 operations. -: too few operations."
+    if run.measurements:
+        yield "per s: median over the rounds; ±: how far its 99 % confidence interval extends."
+        yield "CPU/1k: time of this process for 1,000 operations. -: too few operations."
     if any(each.rate for each in run.measurements):
         yield "With a rate, times begin when an operation was intended to start."
     for key in run.keys:
         if key.unsupported:
             yield f"{key.label} does not support {', '.join(key.unsupported)}."
-    if run.machine.was_busy:
-        yield from textwrap.wrap(BUSY.format(machine=run.machine), _WIDTH)
-    if run.interrupted:
-        yield "Interrupted: this is what was measured until then."
-    yield ""
+    if run.machine.was_busy and run.measurements:
+        yield _filled(BUSY.format(machine=run.machine))
+    if run.measurements:
+        yield from map(_filled, interruption(run))
+
+
+def failures_as_text(new: Run, old: Run) -> str | None:
+    """Return what was measured in the old run but fails in the new one, by key, with the errors; None if nothing."""
+    groups = defaultdict[str, list[Measurement]](list)
+    for each in no_longer_measured(new, old):
+        groups[each.key].append(each)
+    if not groups:
+        return None
+    lines = ["Measured before, but failing now:"]
+    for label, own in groups.items():
+        lines += _of_key(label, own)
+        for error in _causes(new, label, own):
+            lines += textwrap.wrap(error, _WIDTH, initial_indent=_INDENT, subsequent_indent=_INDENT)
+    return "\n".join(lines)
+
+
+def slower_as_text(changes: Sequence[Change], part: float) -> str | None:
+    """Return what became slower by at least this part of the old time, by key; None if nothing."""
+    groups = defaultdict[str, list[Measurement]](list)
+    for each in changes:
+        if each.is_slower_by(part):
+            groups[each.new.key].append(each.new)
+    if not groups:
+        return None
+    lines = [f"Slower than before by at least {part * 100:g} %:"]
+    for label, own in groups.items():
+        lines += _of_key(label, own)
+    return "\n".join(lines)
+
+
+def _causes(run: Run, label: str, failed: Sequence[Measurement]) -> list[str]:
+    """Return the different errors of a key, or of these measurements."""
+    if error := run.key(label).error:
+        return [error]
+    identities = {each.identity for each in failed}
+    own = [each for each in run.measurements if each.identity in identities]
+    return list(dict.fromkeys(each.error or counts_of_errors(each) for each in own))
+
+
+def _of_key(label: str, measurements: Sequence[Measurement]) -> list[str]:
+    """Return lines that name these measurements of one key."""
+    names = f"  {label}: {'; '.join(map(_without_key, measurements))}."
+    return textwrap.wrap(names, _WIDTH, subsequent_indent=_INDENT)
 
 
 def name_of(each: Measurement) -> str:
     """Name a measurement, such as "A: Signature, PS256, 4 threads"."""
+    return f"{each.key}: {_without_key(each)}"
+
+
+def _without_key(each: Measurement) -> str:
     threads = f"{each.threads} threads" if each.threads > 1 and each.rate is None else None
     rate = f"{each.rate:g} per second" if each.rate else None
     title = OPERATIONS.get(each.operation, each.operation)
-    return ", ".join(filter(None, (f"{each.key}: {title}", each.algorithm, threads, rate)))
+    return ", ".join(filter(None, (title, each.algorithm, threads, rate)))

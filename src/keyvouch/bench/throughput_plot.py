@@ -25,7 +25,11 @@ from keyvouch.bench.knee import Knee
 from keyvouch.bench.series import knees_of_signatures, name_of_key, with_signatures
 from keyvouch.bench.units import number
 
-_READING = "A circle marks the knee, beyond which more threads add less than 5 %; bars are 99 % confidence intervals."
+_READING = (
+    "A circle marks the knee, beyond which throughput does not clearly grow with more threads; bars are 99 % "
+    "confidence intervals."
+)
+_UNCERTAIN = ' "Unclear" means that throughput seems to grow, but within the noise: measure longer to find the knee.'
 _MANY = 8
 """Number of keys from which on curves are not moved aside."""
 
@@ -39,12 +43,12 @@ def plot(run: Run) -> Plot | None:
     return Plot(
         name="throughput",
         title="Throughput",
-        reading=_READING,
+        reading=_READING + (_UNCERTAIN if any(each.uncertain for each in knees.values()) else ""),
         description=f"Signatures per second. {texts}",
         draw=partial(draw_throughput, run),
         height=curve_height(len(points)),
         margins=(0.62, label_margin([_label(key, knees.get(key.label), narrow=False) for key in points])),
-        narrow_margins=(0.56, 1.1),
+        narrow_margins=(0.56, label_margin([_label(key, knees.get(key.label), narrow=True) for key in points])),
     )
 
 
@@ -54,14 +58,15 @@ def draw_throughput(run: Run, axes: Axes, narrow: bool) -> None:
     prepare(axes, "Signatures per second")
     all_points = [each for own in points.values() for each in own]
     set_log_scale(axes, [bound for each in all_points for bound in _range(each)], _tick)
-    set_horizontal_scale(axes, sorted({each.threads for each in all_points}), _tick, "Threads", room=1.08)
+    numbers = sorted({each.threads for each in all_points})
+    set_horizontal_scale(axes, numbers, _tick, "Threads", begin=numbers[0], room=1.08)
     labels = list[Label]()
     for index, (key, own) in enumerate(points.items()):
         style, knee = style_of(index), knees.get(key.label)
         # Keys of equal speed would hide each other's bars.
         aside = 2 ** (0.1 * (index / (len(points) - 1) - 0.5)) if 1 < len(points) < _MANY else 1.0
         _draw_curve(axes, own, style, aside)
-        if knee and not knee.still_growing:
+        if knee and not (knee.still_growing or knee.uncertain):
             axes.plot(
                 knee.threads * aside,
                 knee.per_second,
@@ -114,10 +119,14 @@ def _label(key: Key, knee: Knee | None, *, narrow: bool) -> str:
     short = key.label[:3]
     if not knee:
         return short
+    if knee.uncertain:
+        return f"{short}  unclear"
     return f"{short}  growing" if knee.still_growing else f"{short}  {_knee_text(knee)}"
 
 
 def _knee_text(knee: Knee) -> str:
+    if knee.uncertain:
+        return "knee unclear"
     return f"still growing at {knee.threads}" if knee.still_growing else f"knee at {knee.threads}"
 
 

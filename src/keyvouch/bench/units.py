@@ -1,12 +1,14 @@
-"""Numbers as people read them: three significant digits, with a unit."""
+"""Numbers as people read them, with three significant digits and a unit, and lists."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 def duration(seconds: float) -> str:
-    """Return a time such as "5.21 us", "38.4 ms" or "2.00 s"."""
+    """Return a time such as "5.21 µs", "38.4 ms" or "2.00 s"."""
     if seconds < 0.9995e-3:  # noqa: PLR2004 - rounds to a millisecond
-        return f"{_three_digits(seconds * 1e6)} us"
+        return f"{_three_digits(seconds * 1e6)} µs"
     if seconds < 0.9995:  # noqa: PLR2004 - rounds to a second
         return f"{_three_digits(seconds * 1e3)} ms"
     return f"{_three_digits(seconds)} s"
@@ -23,6 +25,26 @@ def size(count: int) -> str:
         if count >= factor:
             return f"{_three_digits(count / factor)} {unit}"
     return f"{count} bytes"
+
+
+def listed(texts: Sequence[str]) -> str:
+    """Return texts, at least one, as "a, b and c"."""
+    *first, last = texts
+    return f"{', '.join(first)} and {last}" if first else last
+
+
+def without_micro_sign(text: str) -> str:
+    """Return a text with "us" for "µs"."""
+    return text.replace("µs", "us")
+
+
+def encodable(text: str, encoding: str | None) -> str:
+    """Return a text with "us" for "µs" and "+-" for "±" if the encoding does not have these signs."""
+    try:
+        "µ±".encode(encoding or "ascii")
+    except (UnicodeEncodeError, LookupError):
+        return without_micro_sign(text).replace(" ±", "+-")
+    return text
 
 
 def _three_digits(value: float) -> str:

@@ -252,13 +252,13 @@ def _progress_bar() -> Iterator[Progress | None]:
 
 def _present(run: Run, changes: Sequence[Change], old: Run | None, output: str) -> None:
     from keyvouch import bench
+    from keyvouch.bench.units import encodable
 
     if output == "json":
         click.echo(bench.as_json(run, changes))
         return
-    click.echo(printable(bench.as_text(run), kept="\n"))
-    if old:
-        click.echo("\n" + printable(bench.changes_as_text(changes, run, old), kept="\n"))
+    parts = [bench.as_text(run)] + ([bench.changes_as_text(changes, run, old)] if old else [])
+    click.echo(printable(encodable("\n\n".join(parts), sys.stdout.encoding), kept="\n"))
 
 
 def _write(run: Run, paths: _Files, changes: Sequence[Change]) -> None:
@@ -275,10 +275,10 @@ def _write(run: Run, paths: _Files, changes: Sequence[Change]) -> None:
 
 
 def _exit_if_slower(run: Run, old: Run, changes: Sequence[Change], part: float) -> None:
-    from keyvouch import bench
+    from keyvouch.bench import text
 
-    if failed := bench.no_longer_measured(run, old):
-        click.echo(f"Measured before, but failing now: {', '.join(map(bench.name_of, failed))}.", err=True)
+    if failures := text.failures_as_text(run, old):
+        click.echo(printable(failures, kept="\n"), err=True)
         click.get_current_context().exit(SLOWER)
     if not changes:
         raise ConfigurationError(
@@ -289,7 +289,6 @@ def _exit_if_slower(run: Run, old: Run, changes: Sequence[Change], part: float) 
             "There were too few rounds to find out whether something became slower.",
             hint="Measure longer in both runs, with --seconds or --count.",
         )
-    if slower := [each for each in changes if each.is_slower_by(part)]:
-        names = ", ".join(bench.name_of(each.new) for each in slower)
-        click.echo(f"Slower than before by at least {part * 100:g} %: {names}.", err=True)
+    if slower := text.slower_as_text(changes, part):
+        click.echo(slower, err=True)
         click.get_current_context().exit(SLOWER)
