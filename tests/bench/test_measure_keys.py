@@ -84,13 +84,6 @@ def test_every_algorithm() -> None:
     assert signatures == ["RS256", "RS384", "RS512"]
 
 
-@pytest.mark.parametrize(("plan", "seconds"), [(SHORT, SHORT.seconds), (Plan(count=1), None)])
-def test_duration_in_the_document(plan: Plan, seconds: float | None) -> None:
-    """Measurements of a number of operations have no duration."""
-    with Script() as script:
-        assert measure_keys([script.uri], plan).seconds == seconds
-
-
 def test_chosen_algorithm() -> None:
     """With algorithms given, only these are measured, each with all numbers of threads."""
     with Script("RSA-2048") as script:

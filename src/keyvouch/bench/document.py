@@ -150,8 +150,8 @@ class Run(msgspec.Struct, frozen=True):
     machine: Machine
     versions: dict[str, str]
     """Versions of Python's packages, by name, and of OpenSSL."""
-    seconds: float | None
-    """Seconds for which each measurement was to run; None for measurements of a number of operations."""
+    seconds: float
+    """Seconds for which each measurement was to run; with a count, the longest possible."""
     keys: tuple[Key, ...]
     measurements: tuple[Measurement, ...]
     reference: tuple[Positive, ...] = ()

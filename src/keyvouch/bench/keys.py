@@ -87,7 +87,7 @@ def measure_keys(
         started=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
         machine=machine.this_machine(),
         versions=machine.versions(),
-        seconds=None if plan.count else plan.duration,
+        seconds=plan.duration,
         count=plan.count,
         keys=(),
         measurements=(),
