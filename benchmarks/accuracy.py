@@ -35,8 +35,8 @@ Sign = Callable[[object, bytes, Algorithm], bytes]
 def measure_subject(seconds: float) -> goals.Part:
     """Measure stores of known speed, and return how often the conclusion was right."""
     runs = RUNS if seconds >= 1 else 3
-    equal = sum(not is_different(two_stores(1.0, seconds / 2)) for _ in range(runs))
-    slower = sum(is_different(two_stores(1.1, seconds / 2)) for _ in range(runs))
+    equal = sum(not is_different(two_stores(1.0, seconds)) for _ in range(runs))
+    slower = sum(is_different(two_stores(1.1, seconds)) for _ in range(runs))
     knees = {slots: knee_of(slots, seconds) for slots in SLOTS}
     stalled = stall()
     found = [
