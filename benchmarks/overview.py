@@ -37,8 +37,8 @@ LAYERS = """\
 Where the time of an assertion goes, in microseconds, with the 99 % confidence interval. Signatures that come over a
 network are verified, which the framework's part includes."""
 KNEES = """\
-Signatures per second, by the number of threads. The knee is the smallest number with which the throughput is within 5 %
-of the highest."""
+Signatures per second, by the number of threads. The knee is the number beyond which throughput does not clearly grow;
+"or more" if it seems to grow, but within the noise."""
 COLUMNS = {
     "open_cold": "open, connecting",
     "open_warm": "open, connected",
@@ -124,7 +124,7 @@ def throughput(run: Run, names: dict[str, str]) -> str:
         found = (find(run, key, "signature", threads) for threads in THREADS)
         rates = [goals.figure(each.per_second.value) if each and each.per_second else "" for each in found]
         knee = knees[key.label]
-        shown = f"{knee.threads}, or more" if knee.still_growing else str(knee.threads)
+        shown = f"{knee.threads}, or more" if knee.still_growing or knee.uncertain else str(knee.threads)
         rows.append([f"{key.label}: {names[key.label]}", *rates, shown])
     return goals.table(["key", *(goals.threads(each) for each in THREADS), "knee"], rows)
 
