@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-import time
+import threading
 from typing import Any
 
 import pytest
@@ -11,6 +11,7 @@ import pytest
 from bench.fake_clock import FakeClock, clock  # noqa: F401 - a fixture
 from keyvouch.bench import Contender, measure
 from keyvouch.errors import SecretIncorrect, StoreUnavailable, Throttled
+from scripted_store import LONG_ENOUGH
 
 
 def test_samples(clock: FakeClock) -> None:
@@ -61,9 +62,15 @@ def test_most(clock: FakeClock) -> None:
 
 def test_most_with_several_threads() -> None:
     """A small number of operations still occupies all threads: otherwise more threads would seem not to help."""
-    [samples] = measure([Contender("counted", lambda: time.sleep(0.02), threads=8, most=20)], seconds=3600)
-    assert samples.count == 20
-    assert max(samples.rates) > 200  # 50 with one thread
+    calls, together = list[int](), threading.Barrier(8)
+
+    def operation() -> None:
+        calls.append(1)
+        if len(calls) > 1:  # the first one warms up, in one thread
+            together.wait(LONG_ENOUGH)
+
+    [samples] = measure([Contender("counted", operation, threads=8, most=16)], seconds=3600)
+    assert (samples.count, samples.errors.total()) == (16, 0)
 
 
 def test_low_rate(clock: FakeClock) -> None:
