@@ -20,7 +20,7 @@ from goals import Goal, Part, difference, relative_speed, relative_time
 from key_stores import pem_files
 from keyvouch.algorithms import ALGORITHMS
 from keyvouch.assertion import ClientAssertion
-from keyvouch.bench import Contender, Samples, measure
+from keyvouch.bench import Contender, Samples, measure, units
 from keyvouch.certificate import fingerprint
 from keyvouch.local_key import sign_locally
 
@@ -85,7 +85,7 @@ def contenders(uri: str, kind: str) -> Iterator[Contender]:
 def goals_of(kind: str, found: ByThreads) -> Iterator[Goal]:
     """Yield the goals for one type of key."""
     for threads in (1, 8):
-        name = f"{kind}, {goals.threads(threads)}: assertion, relative to PyJWT"
+        name = f"{kind}, {units.threads(threads)}: assertion, relative to PyJWT"
         measured = relative_time(found[ASSERTION, threads], found[PYJWT, threads])
         yield Goal(name, 1.0, measured)
         if (kind, threads) == ("P-256", 1):
@@ -112,7 +112,7 @@ def measure_subject(seconds: float) -> Part:
             results[kind] = {(each.contender.name, each.contender.threads): each for each in samples}
     rows = [
         [
-            f"{title}, {goals.threads(threads)}",
+            f"{title}, {units.threads(threads)}",
             *(_microseconds(found.get((title, threads))) for found in results.values()),
         ]
         for title in (BARE, STORED, SIGNER, VERIFIED, ASSERTION, PYJWT, JOSERFC, MSAL)

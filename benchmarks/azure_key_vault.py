@@ -18,7 +18,7 @@ import goals
 import keyvouch
 from goals import Goal, Part, relative_time
 from key_stores import KeyVault, key_vault_simulator
-from keyvouch.bench import Contender, Interval, Samples, measure
+from keyvouch.bench import Contender, Interval, Samples, measure, units
 from keyvouch.bench.intervals import median
 
 THREADS = (1, 8)
@@ -97,7 +97,7 @@ def measure_subject(seconds: float) -> Part:
             results[threads] = {each.contender.name: each for each in samples}
     rows, wanted = list[list[str]](), list[Goal]()
     for threads, found in results.items():
-        name = goals.threads(threads)
+        name = units.threads(threads)
         for title, own in found.items():
             measured = relative_time(own, found[SDK])
             time = goals.figure(goals.scaled(own.rounds, 1e3).value)
@@ -112,7 +112,7 @@ def measure_subject(seconds: float) -> Part:
         "A signature in Key Vault",
         f"{INTRODUCTION}\n\n{goals.table(head, rows)}",
         wanted,
-        {goals.threads(threads): goals.documents(found.values()) for threads, found in results.items()},
+        {units.threads(threads): goals.documents(found.values()) for threads, found in results.items()},
     )
 
 

@@ -133,11 +133,6 @@ def interval(measured: Interval, digits: int = 3) -> str:
     return f"{figure(measured.low, digits)} to {figure(measured.high, digits)}"
 
 
-def threads(number: int) -> str:
-    """Return the number with its noun."""
-    return "1 thread" if number == 1 else f"{number} threads"
-
-
 def documents(samples: Iterable[Samples]) -> list[dict[str, object]]:
     """Return what was measured, for the JSON file; times in seconds."""
     return [

@@ -14,7 +14,7 @@ from pathlib import Path
 import goals
 import key_stores
 from goals import Goal, Part
-from keyvouch.bench import Interval, Key, Measurement, Plan, Run, as_json, find_knees, measure_keys
+from keyvouch.bench import Interval, Key, Measurement, Plan, Run, as_json, find_knees, measure_keys, units
 from keyvouch.bench.intervals import median
 from keyvouch.bench.units import duration
 
@@ -126,7 +126,7 @@ def throughput(run: Run, names: dict[str, str]) -> str:
         knee = knees[key.label]
         shown = f"{knee.threads}, or more" if knee.still_growing or knee.uncertain else str(knee.threads)
         rows.append([f"{key.label}: {names[key.label]}", *rates, shown])
-    return goals.table(["key", *(goals.threads(each) for each in THREADS), "knee"], rows)
+    return goals.table(["key", *(units.threads(each) for each in THREADS), "knee"], rows)
 
 
 def goals_of(run: Run, names: dict[str, str]) -> Iterator[Goal]:

@@ -21,7 +21,7 @@ import goals
 import keyvouch
 from goals import Goal, Part, relative_speed
 from key_stores import openbao_server, transit_key
-from keyvouch.bench import Contender, Samples, measure
+from keyvouch.bench import Contender, Samples, measure, units
 
 if TYPE_CHECKING:
     from openbao import Server
@@ -125,7 +125,7 @@ def measure_subject(seconds: float) -> Part:
         f"{INTRODUCTION}\n\n{goals.table([*head, 'p99, ms', 'CPU ms per signature'], rows)}",
         [
             Goal(
-                f"{kind}, {goals.threads(threads)}: keyvouch, speed relative to a bare urllib3 loop",
+                f"{kind}, {units.threads(threads)}: keyvouch, speed relative to a bare urllib3 loop",
                 limit,
                 relative_speed(results[kind, threads][OURS], results[kind, threads][BARE]),
                 at_least=True,
@@ -133,7 +133,7 @@ def measure_subject(seconds: float) -> Part:
             for (kind, threads), limit in SPEEDS.items()
         ],
         {
-            f"{kind}, {goals.threads(threads)}": goals.documents(found.values())
+            f"{kind}, {units.threads(threads)}": goals.documents(found.values())
             for (kind, threads), found in results.items()
         },
     )

@@ -10,7 +10,8 @@ import pytest
 
 from bench.fake_clock import FakeClock, clock  # noqa: F401 - a fixture
 from keyvouch.bench import Contender, measure
-from keyvouch.errors import SecretIncorrect, StoreUnavailable, Throttled
+from keyvouch.bench.rounds import Operation
+from keyvouch.errors import KeyvouchError, SecretIncorrect, StoreUnavailable, Throttled
 from scripted_store import LONG_ENOUGH
 
 
@@ -121,17 +122,23 @@ def test_failures_count_as_operations(clock: FakeClock) -> None:
     assert samples.count + samples.errors.total() == 40
 
 
-@pytest.mark.parametrize("rate", [None, 20.0])
-def test_wrong_pin(clock: FakeClock, rate: float | None) -> None:
-    """A PIN that is refused is not tried again, by none of the group: a token may lock itself."""
+def refused(clock: FakeClock, seconds: float, after: int, error: KeyvouchError) -> tuple[list[int], Operation]:
+    """Return a list of calls, and an operation that takes so many seconds, and fails after so many calls."""
     calls = list[int]()
 
     def operation() -> None:
         calls.append(1)
-        clock.advance(0.001)
-        if len(calls) > 20:
-            raise SecretIncorrect("wrong PIN", hint="correct it")
+        clock.advance(seconds)
+        if len(calls) > after:
+            raise error
 
+    return calls, operation
+
+
+@pytest.mark.parametrize("rate", [None, 20.0])
+def test_wrong_pin(clock: FakeClock, rate: float | None) -> None:
+    """A PIN that is refused is not tried again, by none of the group: a token may lock itself."""
+    calls, operation = refused(clock, 0.001, 20, SecretIncorrect("wrong PIN", hint="correct it"))
     first, second = (Contender(name, operation, rate=rate, group="A") for name in ("first", "second"))
     samples = measure([first, second], seconds=3)
     assert len(calls) == 21
@@ -140,14 +147,7 @@ def test_wrong_pin(clock: FakeClock, rate: float | None) -> None:
 
 def test_throttled_group(clock: FakeClock) -> None:
     """Once a service limits one contender, none of its group calls it again."""
-    calls = list[int]()
-
-    def operation() -> None:
-        calls.append(1)
-        clock.advance(0.01)
-        if len(calls) > 200:
-            raise Throttled("too many", hint="wait")
-
+    calls, operation = refused(clock, 0.01, 200, Throttled("too many", hint="wait"))
     first = Contender("first", operation, group="A")
     second = Contender("second", operation, group="A")
     other = Contender("other", lambda: clock.advance(0.01), group="B")

@@ -9,7 +9,7 @@ from keyvouch.bench.document import OPERATIONS, Key, Measurement, Run
 from keyvouch.bench.intervals import Interval
 from keyvouch.bench.layers import BELOW, describe, find_costs
 from keyvouch.bench.series import ENOUGH, FEWEST, knees_of_signatures, with_signatures
-from keyvouch.bench.units import duration, listed, number
+from keyvouch.bench.units import duration, listed, number, percentage, threads
 from keyvouch.errors import Throttled
 
 _ORDER = ("signature", "assertion", "token", "first_signature", "open_warm", "open_cold")
@@ -69,8 +69,8 @@ def _comparison(found: Sequence[Comparison]) -> str:
     last, number_of_keys = found[-1], len(found) + 1
     fastest, slowest = last.faster.key, last.slower.key
     if last.ratio.low is not None and not last.significant:
-        spread = f"{number(last.ratio.low)} to {number(last.ratio.high or 0)} times as long"
-        return f"none of {number_of_keys} keys is clearly the fastest: {slowest} takes {spread} as {fastest}"
+        shown = f"none of {number_of_keys} keys is clearly the fastest"
+        return f"{shown}: {slowest} takes {_range(last.ratio)} times as long as {fastest}"
     if equal := [each.slower.key for each in found if each.ratio.low is not None and not each.significant]:
         noise = "difference is" if len(equal) == 1 else "differences are"
         shown = f"{listed([fastest, *equal])} are the fastest of {number_of_keys} keys (the {noise} within the noise)"
@@ -86,16 +86,19 @@ def _clauses(found: Sequence[Comparison]) -> str:
     equal = [each for each in found if each not in uncertain and each not in clear]
     clauses = list[str]()
     if clear:
-        times = [f"{_times(each)} ({number(each.ratio.low or 0)} to {number(each.ratio.high or 0)})" for each in clear]
+        times = [f"{_times(each)} ({_range(each.ratio)})" for each in clear]
         clauses.append(f"{fastest} is {listed(times)}")
     for each in equal:
-        spread = f"{number(each.ratio.low or 0)} to {number(each.ratio.high or 0)} times as long"
-        other = each.slower.key
+        spread, other = f"{_range(each.ratio)} times as long", each.slower.key
         clauses.append(f"the difference between {fastest} and {other} is within the noise ({other} takes {spread})")
     if uncertain:
         others = listed([each.slower.key for each in uncertain])
         clauses.append(f"there were too few rounds to compare {fastest} with {others}")
     return "; ".join(clauses)
+
+
+def _range(interval: Interval) -> str:
+    return f"{number(interval.low or 0)} to {number(interval.high or 0)}"
 
 
 def _times(each: Comparison) -> str:
@@ -112,16 +115,15 @@ def _layers(run: Run) -> Iterator[str]:
 def _knees(run: Run) -> Iterator[str]:
     for each in knees_of_signatures(run).values():
         rate = f"{number(each.per_second)} signatures per second"
-        threads = f"{each.threads} thread{'s' if each.threads > 1 else ''}"
+        where = threads(each.threads)
         if each.still_growing:
-            yield f"{each.key}: no knee up to {threads}: throughput still grows there, with {rate}."
+            yield f"{each.key}: no knee up to {where}: throughput still grows there, with {rate}."
         elif each.uncertain:
-            growth = f"{each.possible_growth:.0%}".replace("%", " %")
-            more = f"with more, throughput is up to {growth} above the {rate} there"
+            more = f"with more, throughput is up to {percentage(each.possible_growth)} above the {rate} there"
             noise = "but within the noise. Measure longer to find the knee"
-            yield f"{each.key}: the knee is at {threads} or more: {more}, {noise}."
+            yield f"{each.key}: the knee is at {where} or more: {more}, {noise}."
         else:
-            yield f"{each.key}: the knee is at {threads}: more do not clearly increase the throughput of {rate}."
+            yield f"{each.key}: the knee is at {where}: more do not clearly increase the throughput of {rate}."
 
 
 def _rates(run: Run) -> Iterator[str]:
@@ -159,7 +161,7 @@ def _doubt(achieved: Interval, rate: float) -> str | None:
         return f"{number(achieved.value)} per second were achieved, in too few rounds"
     if achieved.high < ENOUGH * rate:
         return None
-    return f"{number(achieved.value)} per second were achieved ({number(achieved.low)} to {number(achieved.high)})"
+    return f"{number(achieved.value)} per second were achieved ({_range(achieved)})"
 
 
 def _limits(run: Run) -> Iterator[str]:

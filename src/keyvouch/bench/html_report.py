@@ -26,7 +26,7 @@ from keyvouch.bench.series import (
     percentile,
     with_signatures,
 )
-from keyvouch.bench.units import duration, number, size
+from keyvouch.bench.units import duration, number, percentage, size, threads
 
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 _NOTHING = "\N{EN DASH}"
@@ -225,7 +225,8 @@ def _change(each: Change) -> Iterator[str]:
     elif not each.significant:
         yield "within the noise"
     else:
-        yield f"{abs(each.ratio.value - 1):.1%} {'slower' if each.ratio.value > 1 else 'faster'}".replace("%", " %")
+        change = percentage(abs(each.ratio.value - 1), ".1%")
+        yield f"{change} {'slower' if each.ratio.value > 1 else 'faster'}"
 
 
 def _measurements(run: Run) -> str:
@@ -262,7 +263,7 @@ def _row(each: Measurement, figures: Iterable[str], *, with_operation: bool = Fa
 def _load(each: Measurement) -> str:
     if each.rate:
         return f"{each.rate:,g}/s"
-    return f"{each.threads} thread{'s' if each.threads > 1 else ''}"
+    return threads(each.threads)
 
 
 def _interval(interval: Interval) -> str:

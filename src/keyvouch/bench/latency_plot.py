@@ -25,7 +25,7 @@ from keyvouch.bench.drawing import (
     style_of,
 )
 from keyvouch.bench.series import ENOUGH, name_of_key, with_signatures
-from keyvouch.bench.units import duration, number
+from keyvouch.bench.units import duration, number, threads
 
 _PERCENTILES = {1: "0 %", 2: "50 %", 10: "90 %", 100: "99 %", 1000: "99.9 %", 10_000: "99.99 %"}
 """Names of 1 / (1 - p)."""
@@ -99,7 +99,7 @@ def _title(measurements: Mapping[Key, Measurement]) -> str:
     each = next(iter(measurements.values()))
     if each.rate:
         return f"Time for a signature, from the intended start; {each.rate:,g}/s requested"
-    return f"Time for a signature, with {_threads(each)}"
+    return f"Time for a signature, with {threads(each.threads)}"
 
 
 def _short_title(measurements: Mapping[Key, Measurement]) -> str:
@@ -107,16 +107,12 @@ def _short_title(measurements: Mapping[Key, Measurement]) -> str:
     return f"Time from the intended start; {each.rate:,g}/s requested" if each.rate else _title(measurements)
 
 
-def _threads(each: Measurement) -> str:
-    return f"{each.threads} thread{'s' if each.threads > 1 else ''}"
-
-
 def _load(measurements: Mapping[Key, Measurement], *, several: bool) -> str:
     each = next(iter(measurements.values()))
     if each.rate:
         return f" {each.rate:,g} signatures per second were requested."
     more = "; the table shows the latency with more" if several else ""
-    return f" Measured with {_threads(each)}{more}." if several or each.threads > 1 else ""
+    return f" Measured with {threads(each.threads)}{more}." if several or each.threads > 1 else ""
 
 
 def _quantiles(each: Measurement) -> str:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import textwrap
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from keyvouch.bench.comparison import Change, differences, machine_drift, no_longer_measured
 from keyvouch.bench.document import BUSY, OPERATIONS, Key, Measurement, Run
 from keyvouch.bench.findings import findings
 from keyvouch.bench.series import FEWEST, counts_of_errors, cpu_per_thousand, interruption, percentile
-from keyvouch.bench.units import duration, number, size
+from keyvouch.bench.units import duration, number, percentage, size
 
 _WIDTH = 80
 _INDENT = " " * 5
@@ -58,7 +58,7 @@ def _verdict(each: Change) -> str:
 
 
 def _percent(ratio: float) -> str:
-    return f"{ratio - 1:+.1%}".replace("%", " %")
+    return percentage(ratio - 1, "+.1%")
 
 
 def _typical(each: Measurement) -> float:
@@ -104,7 +104,7 @@ def _row(each: Measurement) -> str:
         rate = number(each.per_second.value)
         if each.per_second.low is not None and each.per_second.high is not None:
             furthest = max(each.per_second.high - each.per_second.value, each.per_second.value - each.per_second.low)
-            spread = f"{furthest / each.per_second.value:.0%}".replace("%", " %")
+            spread = percentage(furthest / each.per_second.value)
     times = "".join(f"{_shown(percentile(each, name), '-'):>8}" for name in FEWEST)
     cpu = _shown(cpu_per_thousand(each), "")
     return f"{name} {rate:>{max(0, 25 - len(name))}} {spread:>5}{times}{cpu:>8}"
@@ -136,31 +136,27 @@ def _notes(run: Run) -> Iterator[str]:
 
 def failures_as_text(new: Run, old: Run) -> str | None:
     """Return what was measured in the old run but fails in the new one, by key, with the errors; None if nothing."""
-    groups = defaultdict[str, list[Measurement]](list)
-    for each in no_longer_measured(new, old):
-        groups[each.key].append(each)
-    if not groups:
-        return None
     lines = ["Measured before, but failing now:"]
-    for label, own in groups.items():
+    for label, own in _by_key(no_longer_measured(new, old)).items():
         lines += _of_key(label, own)
         for error in _causes(new, label, own):
             lines += textwrap.wrap(error, _WIDTH, initial_indent=_INDENT, subsequent_indent=_INDENT)
-    return "\n".join(lines)
+    return "\n".join(lines) if len(lines) > 1 else None
 
 
 def slower_as_text(changes: Sequence[Change], part: float) -> str | None:
     """Return what became slower by at least this part of the old time, by key; None if nothing."""
-    groups = defaultdict[str, list[Measurement]](list)
-    for each in changes:
-        if each.is_slower_by(part):
-            groups[each.new.key].append(each.new)
-    if not groups:
-        return None
     lines = [f"Slower than before by at least {part * 100:g} %:"]
-    for label, own in groups.items():
+    for label, own in _by_key([each.new for each in changes if each.is_slower_by(part)]).items():
         lines += _of_key(label, own)
-    return "\n".join(lines)
+    return "\n".join(lines) if len(lines) > 1 else None
+
+
+def _by_key(measurements: Sequence[Measurement]) -> Mapping[str, list[Measurement]]:
+    groups = defaultdict[str, list[Measurement]](list)
+    for each in measurements:
+        groups[each.key].append(each)
+    return groups
 
 
 def _causes(run: Run, label: str, failed: Sequence[Measurement]) -> list[str]:

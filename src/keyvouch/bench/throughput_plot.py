@@ -23,7 +23,7 @@ from keyvouch.bench.drawing import (
 )
 from keyvouch.bench.knee import Knee
 from keyvouch.bench.series import knees_of_signatures, name_of_key, with_signatures
-from keyvouch.bench.units import number
+from keyvouch.bench.units import number, threads
 
 _READING = (
     "A circle marks the knee, beyond which throughput does not clearly grow with more threads; bars are 99 % "
@@ -109,7 +109,7 @@ def _range(each: Measurement) -> tuple[float, float, float]:
 
 
 def _rates(own: Sequence[Measurement], knee: Knee | None) -> str:
-    texts = [f"{number(_range(each)[1])} with {each.threads} thread{'s' if each.threads > 1 else ''}" for each in own]
+    texts = [f"{number(_range(each)[1])} with {threads(each.threads)}" for each in own]
     return ", ".join(texts + ([_knee_text(knee)] if knee else []))
 
 

@@ -27,6 +27,16 @@ def size(count: int) -> str:
     return f"{count} bytes"
 
 
+def percentage(part: float, form: str = ".0%") -> str:
+    """Return a part of 1 as "16 %"; `form` is a format specification that ends in "%"."""
+    return f"{part:{form}}".replace("%", " %")
+
+
+def threads(count: int) -> str:
+    """Return a number of threads, such as "1 thread"."""
+    return "1 thread" if count == 1 else f"{count} threads"
+
+
 def listed(texts: Sequence[str]) -> str:
     """Return texts, at least one, as "a, b and c"."""
     *first, last = texts
