@@ -201,6 +201,19 @@ def test_store_that_does_not_keep_up() -> None:
     assert completed_per_second([7.0], 0.5) == 2
 
 
+@pytest.mark.parametrize("overload", [2, 4, 20, 100])
+def test_operations_that_end_in_another_order(overload: int) -> None:
+    """If a store serves any of those that wait, the rate is nevertheless that of all ends."""
+    source, starts, waiting, ends = random.Random(1), 1000 * overload, list[int](), dict[int, float]()
+    started = 0
+    for served in range(1, 2001):  # one in each millisecond
+        while started < min(2000, starts * served // 1000):
+            waiting.append(started)
+            started += 1
+        ends[waiting.pop(source.randrange(len(waiting)))] = served / 1000
+    assert completed_per_second([ends[each] for each in range(2000)], 2000 / starts) == pytest.approx(1000, rel=0.02)
+
+
 def test_threads_are_those_of_the_pool() -> None:
     """Libraries that keep something for each thread keep it from round to round."""
     threads = set[int]()

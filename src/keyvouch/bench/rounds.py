@@ -22,6 +22,9 @@ NOT_STARTED = "not-started"
 """Code of operations that could not start in time, because all threads of an open loop were busy."""
 _MOST_LATE = 2.0
 """Seconds after the end of an open loop's round in which operations that are late still start."""
+_PILING_UP, _PILED_UP = 1.2, 4.0
+"""How many times as far apart as the starts the ends are, in the order of the starts and in their own, if a store
+certainly does not keep up: below both, the order of the starts is more exact."""
 _FINAL = {Throttled.code, SecretIncorrect.code, StoreLocked.code}
 """Codes of errors after which a store is left in peace: a token locks itself after a few wrong PINs."""
 
@@ -226,12 +229,17 @@ def completed_per_second(ends: Sequence[float], due: float) -> float:
 
     `due` is the time in which all of the round should start: if the store keeps up, that determines the rate. If not,
     each operation takes longer than the one before, so that the ends are further apart than the starts: the rate is the
-    slope of the regression line, which is as often too high as too low if the latencies vary.
+    slope of the regression line, which is as often too high as too low if the latencies vary. Operations that pile up
+    may end in any order, which would flatten the line; then it is that of the ends in their own order.
     """
     highest = len(ends) / due
     if len(ends) < 2:  # noqa: PLR2004 - a line needs two points
         return highest
-    between = statistics.linear_regression(range(len(ends)), ends).slope
+    between, sorted_between = (
+        statistics.linear_regression(range(len(ends)), each).slope for each in (ends, sorted(ends))
+    )
+    if between * highest > _PILING_UP or sorted_between * highest > _PILED_UP:
+        between = sorted_between
     return min(highest, 1 / between) if between > 0 else highest
 
 
